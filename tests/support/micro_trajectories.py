@@ -29,6 +29,9 @@ _HEADS: Final = (
     "{% for m in messages[::-1] %}{% if not ns.flag and m.role == 'user' %}{% set ns.flag = true %}"
     "{% set ns.n = messages | length - 1 - loop.index0 %}{% endif %}{% endfor %}",
     "{% for m in messages %}{% if m.role == 'user' %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}",
+    # Messages say something before their turns.
+    "{% for m in messages %}{{ m.content[:3] if m.role != 'assistant' }}{% endfor %}",
+    "{% for m in messages[:-1] %}{{ m.tool_calls | tojson if m.tool_calls }}{{ m.reasoning_content }}{% endfor %}",
     "{% for t in tools %}{{ t.name }}{% if messages | length > 5 %}!{% endif %}{% endfor %}",
     "{% set s = messages[0].content %}{% for t in tools %}{{ t.name }}{{ s }}{% endfor %}",
     "{% for t in tools %}{% for k in t if k not in ['name', 'x'] %}<{{ k }}>{{ t[k] }}{% endfor %}{% endfor %}",

@@ -39,7 +39,7 @@ class LookupGenerator(CodeGenerator):
 
     def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:  # noqa: N802
         """Write `name.get('key')`; other calls are Jinja's."""
-        got = self._write_get(node, frame)
+        got = not forward_caller and self._write_get(node, frame)  # `get` refuses a caller
         super().visit_Call(node, frame, forward_caller=forward_caller)
         if got:
             self.write(")")

@@ -173,10 +173,14 @@ class _Work:
     def _transferred(self, index: int, layout: PieceLayout, until: int) -> tuple[int | None, int]:
         if layout.leaves_no_trace(index):
             return None, WHOLE
+        if index not in layout.at or self._is_scattered(index, layout):
+            if layout.text is None:
+                layout.text = TextMap(_rendered(layout.nodes))
+            prover = _Prover(self.finder, self.finder.alone(index))
+            return transferred(layout.text, index, cast("TurnProver", prover)).start, WHOLE
         first, last, around = layout.surroundings(index)
         until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
-        is_elsewhere = any(message == index for _, message in self.renders.sender.elsewhere)
-        literals = None if is_elsewhere else layout.literals(index)
+        literals = layout.literals(index)
         parent = layout.nodes[first].parent
         window = parent.end if parent is not None else 0
         if literals is None:
@@ -202,6 +206,15 @@ class _Work:
         except LayoutError:
             return None
 
+    def _is_scattered(self, index: int, layout: PieceLayout) -> bool:
+        """Whether the pieces around a message may not tell all that is printed of it, or of those beside it."""
+        elsewhere = self.renders.sender.elsewhere
+        if index in layout.repeated or any(index == other for _, other in elsewhere):
+            return True
+        at = layout.at.get(index)
+        is_blank = at is not None and not layout.nodes[at].piece.last
+        return is_blank and (bool(elsewhere) or not layout.ordered)  # then its neighbours tell where it stands
+
     def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: PieceLayout) -> list[str]:
         tools = self.request.chat.tools
         if self._plain_keys and not tools:
@@ -213,6 +226,9 @@ class _Work:
     def _untrained(
         self, shown: Sequence[Message], rendered: RenderedText, trained: frozenset[int], layout: PieceLayout
     ) -> list[str]:
+        if layout.repeated:
+            layout.lost = None
+            return self.untrained.warnings(shown, rendered, trained)
         elsewhere = self.renders.sender.elsewhere
         if any(step != NO_MESSAGE or index in self.assistants for step, index in elsewhere):
             if self._are_shown(len(shown), trained, layout):

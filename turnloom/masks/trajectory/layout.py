@@ -5,6 +5,7 @@ from __future__ import annotations
 from turnloom.masks.domain.rendered_text import TOOLS, Origin
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
 from turnloom.masks.trajectory.programs.program import Piece, UnreplayableError
+from turnloom.masks.turns.text_map import TextMap
 
 
 class PieceLayout:
@@ -22,7 +23,14 @@ class PieceLayout:
         same = 0 if last is None or one is None else known[id(one)] + 1
         self.nodes: list[Node] = own if last is None else last.nodes[:same] + own
         self.ids: dict[int, int] = {id(one): at for at, one in enumerate(self.nodes)}  #: places of the pieces
+        messages = [one.message for one in self.nodes if one.message != NO_MESSAGE]
         self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
+        #: whether each message has one piece, and these stand in the order of the messages
+        self.ordered = len(self.at) == len(messages) and messages == sorted(messages)
+        self.repeated: set[int] = set()  #: messages that two pieces print text of; none of these is their own
+        if len(self.at) < len(messages):
+            self._choose()
+        self.text: TextMap | None = None  #: the whole text by runs, where that was asked for
         #: by untrained assistant message: where it begins, None where that can't be told; up to where the text tells it
         self.begins: dict[int, tuple[int | None, int]] = {}
         #: message, warnings of what is lost of it, and its piece's place; None: not all was looked at
@@ -42,6 +50,18 @@ class PieceLayout:
             self.lost = [found for found in last.lost if found[2] < told]
             self.skipped = [at for at in last.skipped if at < told]
             self.outside = last.outside
+
+    def _choose(self) -> None:
+        """Of several pieces of a message, take the one with text for its own."""
+        printed: set[int] = set()
+        for at, node in enumerate(self.nodes):
+            if node.piece.last and node.message != NO_MESSAGE:
+                if node.message in printed:
+                    self.repeated.add(node.message)
+                printed.add(node.message)
+                self.at[node.message] = at
+        for index in self.repeated:
+            del self.at[index]
 
     def begins_with(self, node: Node, text: str) -> bool:
         """Whether the text, which this is the layout of, begins with a chain's."""

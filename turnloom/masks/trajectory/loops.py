@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from turnloom.masks.trajectory.chains import LoopPieces, MadeSteps, StableSteps
 from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, Missing, Piece, Program
-from turnloom.masks.trajectory.steps import Step, Tail, check_gathered, frozen, restore, same, state_of
+from turnloom.masks.trajectory.steps import Gathered, Step, Tail, frozen, restore, same, state_of
 from turnloom.masks.trajectory.walking import last_message, messages_of, walked
 
 #: The chain of a loop whose steps are told one by one.
@@ -45,6 +45,7 @@ class MessageLoops:
         self._made: dict[Any, MadeSteps] = {}
         self._tails: dict[Any, dict[int, list[Tail]]] = {}
         self._skips: dict[Program, dict[int, int]] = {}
+        self._gathered = Gathered()
         #: numbers of messages between which loops ahead, inside the step at hand, come out as they did
         self._since, self._until = 0, WHOLE
 
@@ -149,8 +150,7 @@ class MessageLoops:
             needs = WHOLE if leaf.reach or leaf.counts else self._since
             grows = grows and needs <= common
             for space in spaces:
-                for value in values[space].values():
-                    check_gathered(value, at)
+                self._gathered.add(values[space].values())
             if grows:
                 made.add(items[at], piece, needs, [dict(values[space]) for space in spaces])
         self._since = around
@@ -202,8 +202,9 @@ class MessageLoops:
             reads += tuple([(space, *one) for one in begun[space].items()])
             sets += tuple([(space, *one) for one in values[space].items()])
             held.append((space, len(begun[space])))
-        for _, _, value in sets:
-            check_gathered(value, at)
+        if sets:
+            again = program.items.backwards or program.items.start < 0
+            self._gathered.add([value for _, _, value in sets], inside=again)
         step = Step(piece, needs, reads, sets, leaf, None if leaf.stateless else state, until, held)
         if needs <= self._common:
             steps.append(step)

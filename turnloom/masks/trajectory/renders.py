@@ -63,8 +63,7 @@ class Sender(MessageLoops):
         self._kept: dict[Any, Piece] = {}
         self.nodes = Nodes()
         self._pieces: dict[int, list[Piece]] = {}  #: of each message, by position: those that differ
-        #: pieces and their messages that the conversation's first messages tell
-        self._stretches: dict[Stretch, Sequence[tuple[Piece, int]]] = {}
+        self._stretches: dict[Stretch, Sequence[tuple[Piece, int]]] = {}  #: what the conversation's first messages tell
         self._renders: dict[Any, Node] = {}
         #: (step, message) of text of a message that is printed elsewhere than by the message's own step
         self.elsewhere: set[tuple[int, int]] = set()
@@ -202,24 +201,26 @@ class Sender(MessageLoops):
                             message = piece.author
                             node = self.nodes.then(node, self.interned(piece, message), message)
             else:
-                pieces = self._stretches.get(part) if part.needs <= self._common else None
-                if pieces is None:
+                printed = self._stretches.get(part) if part.needs <= self._common else None
+                if printed is None:
                     try:
-                        pieces = self._by_message(part.printed(*given, ()))
+                        piece = part.printed(*given, ())
                     except UnreplayableError:
                         raise
                     except Exception as error:  # such as a list of texts that has another item now
                         raise UnreplayableError("what can't be printed") from error
+                    printed = self._by_message(piece)
                     if part.needs <= self._common:
-                        self._stretches[part] = pieces
-                for piece, message in pieces:
-                    node = self.nodes.then(node, piece, message)
+                        self._stretches[part] = printed
+                for one, message in printed:
+                    node = self.nodes.then(node, one, message)
         return node
 
     def _by_message(self, piece: Piece) -> Sequence[tuple[Piece, int]]:
         """Return what is printed at once in pieces: of a text that holds whole turns, one for each message.
 
-        A piece of a message begins with the literals before its text.
+        A piece of a message begins with the literals before its text. The whole is kept only where it is not parted: of
+        a long conversation every render has another.
         """
         if not piece.text:
             return ()
@@ -230,8 +231,8 @@ class Sender(MessageLoops):
         found: list[tuple[Piece, int]] = []
         for message, text, runs in by_author(piece):
             if message >= 0:
-                if message not in written:  # it stands in several places
-                    return ((self.interned(piece, NO_MESSAGE), NO_MESSAGE),)
+                if message not in written:
+                    return ((self.interned(piece, NO_MESSAGE), NO_MESSAGE),)  # it stands in several places
                 written.remove(message)
             author = message if message >= 0 else NO_MESSAGE
             found.append((self.interned(Piece(text, runs), author), author))

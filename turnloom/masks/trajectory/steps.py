@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from turnloom.masks.trajectory.programs.program import EMPTY, WHOLE, End, Held, Missing, Piece, UnreplayableError
 
-#: Characters of a text that is gathered over messages, times the messages: every step keeps its own copy.
-MOST_GATHERED: Final = 1 << 23
+#: Characters of the texts that steps leave in variables: a text that is gathered over messages is another after each.
+MOST_GATHERED: Final = 1 << 22
+#: Kinds of variables that are counted, and those that may hold such.
+_TEXTS: Final = frozenset({str, Piece})
+_HOLDING: Final = _TEXTS | {list, dict}
 #: Kinds of variables that their values tell apart.
 _ATOMS: Final = frozenset({str, int, bool, type(None), type})
 
@@ -126,17 +129,39 @@ def restore(values: Sequence[Any], spaces: Sequence[int], states: Sequence[Mappi
         values[space].update(state)
 
 
-def check_gathered(value: Any, at: int) -> None:
-    """Refuse a text that would be copied too often.
+class Gathered:
+    """Counts the characters of what namespaces held after the steps of one conversation, each text once."""
 
-    Args:
-        value: of a namespace.
-        at: steps before the one that set it.
+    __slots__ = ("_characters", "_counted")
 
-    Raises:
-        UnreplayableError: a template gathers its text in a variable, over too many messages.
-    """
-    held = value.value if type(value) is Held else value
-    text = held.text if type(held) is Piece else held
-    if type(text) is str and len(text) * at > MOST_GATHERED:
-        raise UnreplayableError("a text that is gathered over many messages")
+    def __init__(self) -> None:
+        """Begin with nothing counted."""
+        self._characters = 0
+        self._counted: dict[int, object] = {}  #: by identity, and kept, so that no other takes its place
+
+    def add(self, values: Iterable[Any], *, inside: bool = False) -> None:
+        """Count what steps keep: a text that grows by each message is another text after each.
+
+        Args:
+            values: of namespaces.
+            inside: also those in lists and dicts. A loop that begins with the first message keeps them once a message,
+                as the reference does; others keep them once a render and message.
+
+        Raises:
+            UnreplayableError: a template gathers text over too many messages.
+        """
+        pending, counted = list(values), self._counted
+        while pending:
+            one = pending.pop()
+            if type(one) is Held:
+                one = one.value
+            kind = type(one)
+            if kind not in (_HOLDING if inside else _TEXTS) or id(one) in counted:
+                continue
+            counted[id(one)] = one
+            if kind in _TEXTS:
+                self._characters += len(one.text if kind is Piece else one)
+            else:
+                pending += one if kind is list else one.values()
+        if self._characters > MOST_GATHERED:
+            raise UnreplayableError("a text that is gathered over many messages")

@@ -117,11 +117,15 @@ def last_message(items: Any) -> int:
     """Return the place of the last message that a list or dict of the template's holds; -1 where there is none."""
     if type(items) is At:
         return items.at
-    if type(items) is dict:
-        items = items.values()
-    elif type(items) is not list:
-        return -1
-    return max(map(last_message, items), default=-1)
+    last, pending, looked = -1, list[Any]([items]), set[int]()
+    while pending:
+        one = pending.pop()
+        if type(one) is At:
+            last = max(last, one.at)
+        elif type(one) in (list, dict) and id(one) not in looked:  # a list may hold another many times
+            looked.add(id(one))
+            pending += one if type(one) is list else one.values()
+    return last
 
 
 def _key(pair: tuple[str, Any]) -> str:

@@ -75,6 +75,14 @@ def test_what_a_template_raises_is_told_in_its_own_words() -> None:
         render(MESSAGES, None, compile_template("{{ raise_exception('roles must alternate') }}"), SETTINGS)
 
 
+@pytest.mark.parametrize("called", ["m.get('role')", "m.get('x', 'y')", "m.keys()"])
+def test_a_method_of_a_dict_takes_no_block(called: str) -> None:
+    template = compile_template(f"{{% set m = messages[0] %}}{{% call {called} %}}x{{% endcall %}}")
+    for render_one in (render, render_plain):
+        with pytest.raises(TemplateRefused, match="takes no keyword arguments"):
+            render_one(MESSAGES, None, template, SETTINGS)
+
+
 def test_needles_are_what_the_template_looks_for_in_texts() -> None:
     assert compile_template(templates.THINKING).needles == ("</think>", "<think>")
     source = (

@@ -55,6 +55,67 @@ def test_rows_are_those_of_the_reference(source: str, options: Options) -> None:
         assert hits(options, model) == len(some)
 
 
+#: What a template prints of messages before their turns.
+EARLIER = {
+    "a text": "{% if m.role == 'user' %}{{ m.content }}{% endif %}",
+    "a part of a text": "{{ m.content[:3] }}",
+    "a key": "{{ m.name }}",
+    "calls": "{{ m.tool_calls | tojson if m.tool_calls and not loop.last }}",
+    "reasoning": "{{ m.reasoning_content if m.role == 'assistant' and not loop.last }}",
+}
+HEADS = (
+    "{% for m in messages %}WHAT{% endfor %}",
+    "{% set g = namespace(t='') %}{% for m in messages %}{% set t %}WHAT{% endset %}{% set g.t = g.t ~ t %}{% endfor %}"
+    "{{ g.t }}",
+    "{% set g = namespace(t='') %}{% for m in messages %}{% set t %}WHAT{% endset %}{% set g.t = g.t ~ t %}{% endfor %}"
+    "{{ g.t }}{% for m in messages %}.{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("train_on", [TrainOn.ALL_ASSISTANT_MESSAGES, TrainOn.LAST_ASSISTANT_MESSAGE])
+@pytest.mark.parametrize("what", EARLIER)
+def test_text_in_several_places_is_told_as_the_reference_tells_it(what: str, train_on: TrainOn) -> None:
+    turns = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    options = replace(OPTIONS, train_on=train_on)
+    some = trajectories(6, seed=4, least=4, most=9)
+    for head in HEADS:
+        source = head.replace("WHAT", EARLIER[what]) + turns
+        assert outcomes(some, options, unseen(source)) == by_the_long_way(some, options, unseen(source)), source
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}\n"
+#: Templates that gather the text of all messages, over and over.
+GATHERED = {
+    "from the last message": "{% set g = namespace(t='') %}{% for m in messages[::-1] %}{% set g.t = m.content ~ g.t %}"
+    "{% endfor %}{{ 'x' if g.t == 'x' }}" + TURNS + "{% endfor %}",
+    "in a list, from the last": "{% set g = namespace(t=['']) %}{% for m in messages[::-1] %}"
+    "{% set g.t = [m.content ~ g.t[0]] %}{% endfor %}{{ 'x' if g.t[0] == 'x' }}" + TURNS + "{% endfor %}",
+    "of later ones": TURNS + "{% set g = namespace(t='') %}{% for n in messages[loop.index:] %}"
+    "{% set g.t = g.t ~ n.content %}{% endfor %}{{ 'x' if g.t == 'x' }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("case", GATHERED)
+def test_text_that_every_render_gathers_anew_is_left_to_the_reference_before_it_fills_the_memory(case: str) -> None:
+    model, some = unseen(GATHERED[case]), trajectories(2, seed=5, least=6, most=9)
+    assert outcomes(some, OPTIONS, model) == by_the_long_way(some, OPTIONS, unseen(GATHERED[case]))
+    walked = hits(OPTIONS, model)
+    assert walked
+    outcomes(trajectories(1, seed=5, least=90, most=90), OPTIONS, model)
+    assert hits(OPTIONS, model) == walked
+
+
+def test_a_list_that_holds_another_many_times_is_looked_at_once() -> None:
+    """Sixty messages that double a list took for ever."""
+    gathers = "{% set g = namespace(l=[]) %}{% for m in messages %}{% set g.l = [g.l, g.l, m] %}{% endfor %}"
+    source = gathers + TURNS + "{% endfor %}{% for one in g.l %}{{ '.' if one is mapping }}{% endfor %}"
+    some = trajectories(1, seed=5, least=60, most=60)
+    assert outcomes(some, OPTIONS, unseen(source)) == by_the_long_way(some, OPTIONS, unseen(source))
+
+
 @pytest.mark.parametrize("source", [QWEN, LATER])
 def test_text_parts_of_a_trajectory_are_its_texts_to_every_path(source: str) -> None:
     some = trajectories(3, seed=5, most=14)
