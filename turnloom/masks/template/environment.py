@@ -140,7 +140,10 @@ class PlainEnvironment(ImmutableSandboxedEnvironment):
             return __obj(*args, caller=kwargs["caller"])
         if type(__obj) is BuiltinMethodType and type(__obj.__self__) is dict:  # nothing that the sandbox looks for
             return __obj(*args, **filters.given(kwargs))
-        return super().call(__context, __obj, *args, **kwargs)
+        return __self._called(__context, __obj, args, kwargs)
+
+    def _called(self, context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return super().call(context, function, *args, **kwargs)
 
 
 class TracedEnvironment(PlainEnvironment):
@@ -154,15 +157,10 @@ class TracedEnvironment(PlainEnvironment):
         super().__init__()
         self.filters.update(filters.traced_filters())
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  # Jinja's own
-        """Call a function from the template, with provenance."""
-        if type(__obj) is Calls:
-            return __obj(*args, caller=kwargs["caller"])
-        if type(__obj) is BuiltinMethodType and type(__obj.__self__) is dict:
-            return __obj(*args, **filters.given(kwargs))
-        if not __self.is_safe_callable(__obj):
-            raise SecurityError(f"{__obj!r} is not safely callable")
-        return filters.call(__context, __obj, args, kwargs)
+    def _called(self, context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.is_safe_callable(function):
+            raise SecurityError(f"{function!r} is not safely callable")
+        return filters.call(context, function, args, kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply the % operator, the only one intercepted."""

@@ -29,7 +29,7 @@ class _Core(NamedTuple):
 
     begin: int  #: characters of the literal before it
     end: int  #: where the literal behind it begins; == begin where all is one literal
-    found: Sequence[Found] | None  #: tokens that count; None: one is spelled that does not
+    found: Sequence[Found] | None  #: tokens that count; None: one is spelled that does not, or by two authors
 
 
 class Cutter:
@@ -119,35 +119,13 @@ class Cutter:
             if writer != author:
                 while at < len(matches) and matches[at].start < position:
                     start, stop, token = matches[at]
-                    if stop > position:  # of two authors' characters: each text is looked at on its own
-                        return self._core_by_author(piece, begin)
+                    if stop > position:  # of two authors' characters
+                        return _Core(begin, piece.last, None)
                     if author is not None and (author not in self._assistants or token.special):
                         return _Core(begin, piece.last, None)
                     found.append((start, stop, token.id))
                     at += 1
                 author = writer
-            position += length
-        return _Core(begin, piece.last, found)
-
-    def _core_by_author(self, piece: Piece, begin: int) -> _Core:
-        runs, text, table = piece.runs, piece.text, self._rules.table
-        found: list[Found] = []
-        position = start = 0
-        author: int | None = None
-        for length, from_ in (*runs, (0, None)):
-            writer = None if from_ is None else from_.message_index
-            if writer != author or not length:
-                if begin <= start < position:
-                    stop = min(position, piece.last)
-                    if author is None:
-                        offset, matches = table.find_in_literal(text, start, stop) if stop > start else (0, ())
-                        found += [(one + offset, two + offset, token.id) for one, two, token in matches]
-                    else:
-                        for one, two, token in table.find(text, start, stop):
-                            if author not in self._assistants or token.special:
-                                return _Core(begin, piece.last, None)
-                            found.append((one, two, token.id))
-                start, author = position, writer
             position += length
         return _Core(begin, piece.last, found)
 

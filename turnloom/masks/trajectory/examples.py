@@ -80,7 +80,6 @@ class _Work:
         self.finder = TurnFinder(chat, self.renders, messages)
         self.assistants = [at for at, message in enumerate(messages) if message.get("role") == "assistant"]
         self.untrained = UntrainedMessages()
-        self._begins: dict[tuple[int, int, str], int | None] = {}
         self._lost: dict[tuple[int, str], list[str]] = {}
         self._clean: set[int] = set()  #: ids of pieces that show all that their messages say
         self._layout: PieceLayout | None = None  #: of the last view
@@ -173,47 +172,29 @@ class _Work:
     def _transferred(self, index: int, layout: PieceLayout, until: int) -> tuple[int | None, int]:
         if layout.leaves_no_trace(index):
             return None, WHOLE
-        if index not in layout.at or self._is_scattered(index, layout):
-            if layout.text is None:
-                layout.text = TextMap(_rendered(layout.nodes))
-            prover = _Prover(self.finder, self.finder.alone(index))
-            return transferred(layout.text, index, cast("TurnProver", prover)).start, WHOLE
-        first, last, around = layout.surroundings(index)
-        until = max(until, layout.nodes[last - 1].end) if last < len(layout.nodes) else WHOLE
-        literals = layout.literals(index)
-        parent = layout.nodes[first].parent
-        window = parent.end if parent is not None else 0
-        if literals is None:
-            if around not in self._begins:
-                self._begins[around] = self._begun(index, layout.nodes[first:last])
-            found = self._begins[around]
-            return (None if found is None else window + found), until
-        # Only these tell it, and what the turn itself is begun and closed with.
-        turn, node = self.finder.alone(index), layout.nodes[layout.at[index]]
-        key = turn.turn.prompt, turn.closing(), bool(self.messages[index].get("reasoning_content")), *literals
-        base = node.end - len(node.piece.text) + node.piece.first - len(literals[0])
-        told = self.renders.family.begins.get(key)
+        is_elsewhere = any(index == other for _, other in self.renders.sender.elsewhere)
+        around = None if is_elsewhere else layout.around(index)
+        if around is None:
+            return self._in_whole(index, layout), WHOLE
+        # Only these literals tell it, and what the turn itself is begun and closed with.
+        turn, begins = self.finder.alone(index), self.renders.family.begins
+        reasons = bool(self.messages[index].get("reasoning_content"))
+        key = turn.turn.prompt, turn.closing(), reasons, around.before, around.behind
+        told = begins.get(key)
         if told is None:
-            found = self._begun(index, layout.nodes[first:last])
-            told = self.renders.family.begins[key] = (None if found is None else window + found - base,)
-        return (None if told[0] is None else base + told[0]), until
+            try:
+                told = (self._in_whole(index, layout) - around.begin,)
+            except LayoutError:
+                told = (None,)
+            begins[key] = told
+        return (None if told[0] is None else around.begin + told[0]), max(until, around.until)
 
-    def _begun(self, index: int, nodes: Sequence[Node]) -> int | None:
-        """Return where a turn begins in the text of some pieces, None where that can't be told."""
+    def _in_whole(self, index: int, layout: PieceLayout) -> int:
+        """Return where an earlier turn begins, from all that is printed."""
+        if layout.text is None:
+            layout.text = TextMap(_rendered(layout.nodes))
         prover = _Prover(self.finder, self.finder.alone(index))
-        try:
-            return transferred(TextMap(_rendered(nodes)), index, cast("TurnProver", prover)).start
-        except LayoutError:
-            return None
-
-    def _is_scattered(self, index: int, layout: PieceLayout) -> bool:
-        """Whether the pieces around a message may not tell all that is printed of it, or of those beside it."""
-        elsewhere = self.renders.sender.elsewhere
-        if index in layout.repeated or any(index == other for _, other in elsewhere):
-            return True
-        at = layout.at.get(index)
-        is_blank = at is not None and not layout.nodes[at].piece.last
-        return is_blank and (bool(elsewhere) or not layout.ordered)  # then its neighbours tell where it stands
+        return transferred(layout.text, index, cast("TurnProver", prover)).start
 
     def _unread(self, shown: Sequence[Message], rendered: RenderedText, layout: PieceLayout) -> list[str]:
         tools = self.request.chat.tools

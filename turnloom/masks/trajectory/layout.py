@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from turnloom.masks.domain.rendered_text import TOOLS, Origin
 from turnloom.masks.trajectory.chains import NO_MESSAGE, Node
-from turnloom.masks.trajectory.programs.program import Piece, UnreplayableError
+from turnloom.masks.trajectory.programs.program import WHOLE, Piece, UnreplayableError
 from turnloom.masks.turns.text_map import TextMap
+
+
+class Around(NamedTuple):
+    """The literals around a message's text, which tell where its turn begins."""
+
+    before: str  #: from the text before it
+    behind: str  #: up to the text behind it
+    begin: int  #: character in which `before` begins
+    until: int  #: characters of the whole text that tell this; WHOLE: all
 
 
 class PieceLayout:
@@ -23,12 +34,9 @@ class PieceLayout:
         same = 0 if last is None or one is None else known[id(one)] + 1
         self.nodes: list[Node] = own if last is None else last.nodes[:same] + own
         self.ids: dict[int, int] = {id(one): at for at, one in enumerate(self.nodes)}  #: places of the pieces
-        messages = [one.message for one in self.nodes if one.message != NO_MESSAGE]
         self.at = {one.message: at for at, one in enumerate(self.nodes) if one.message != NO_MESSAGE}
-        #: whether each message has one piece, and these stand in the order of the messages
-        self.ordered = len(self.at) == len(messages) and messages == sorted(messages)
         self.repeated: set[int] = set()  #: messages that two pieces print text of; none of these is their own
-        if len(self.at) < len(messages):
+        if len(self.at) < sum([one.message != NO_MESSAGE for one in self.nodes]):
             self._choose()
         self.text: TextMap | None = None  #: the whole text by runs, where that was asked for
         #: by untrained assistant message: where it begins, None where that can't be told; up to where the text tells it
@@ -103,33 +111,39 @@ class PieceLayout:
                 return found
             at += 1
 
-    def surroundings(self, index: int) -> tuple[int, int, tuple[int, int, str]]:
-        """Return the pieces from the text before a message up to the text behind it, and what tells them apart."""
+    def around(self, index: int) -> Around | None:
+        """Return the literals around a message's text; None: it has none of its own, or no text comes before it."""
         at = self.at.get(index)
         if at is None:
-            raise UnreplayableError("a turn without a piece")
-        first = at - 1
-        while first > 0 and not self.nodes[first].piece.last:
-            first -= 1
-        last = at + 1
-        while last < len(self.nodes) and not self.nodes[last].piece.last:
-            last += 1
-        last = min(last + 1, len(self.nodes))
-        return max(first, 0), last, (id(self.nodes[max(first, 0)]), id(self.nodes[at]), self.head(at + 1))
-
-    def literals(self, index: int) -> tuple[str, str] | None:
-        """Return the literals before and behind a message's text, up to other texts; None: they are not told here."""
-        at = self.at.get(index)
-        if at is None or self.nodes[at].piece.author != index:
             return None
-        piece = self.nodes[at].piece
-        before = piece.text[: piece.first]
-        for last in range(at - 1, -1, -1):
-            other = self.nodes[last].piece
-            before = other.text[other.last :] + before
-            if other.last:
-                return before, piece.text[piece.last :] + self.head(at + 1)
-        return None
+        node = self.nodes[at]
+        text, position = node.piece.text, 0
+        first: int | None = None
+        last, foreign = 0, len(text)  # where its text ends, and where another's begins
+        for length, from_ in node.piece.runs:
+            if from_ is not None:
+                if from_.message_index != index:
+                    foreign = position
+                    break
+                first = position if first is None else first
+                last = position + length
+            position += length
+        if first is None:
+            return None
+        before, begin = text[:first], at
+        while begin and not self.nodes[begin - 1].piece.last:
+            begin -= 1
+            before = self.nodes[begin].piece.text + before
+        if not begin:
+            return None
+        other = self.nodes[begin - 1].piece
+        before = other.text[other.last :] + before
+        behind, until = text[last:foreign], node.end
+        if foreign == len(text):
+            behind += self.head(at + 1)
+            after = next((one for one in range(at + 1, len(self.nodes)) if self.nodes[one].piece.last), len(self.nodes))
+            until = self.nodes[after].end if after + 1 < len(self.nodes) else WHOLE
+        return Around(before, behind, node.end - len(text) + first - len(before), until)
 
     def leaves_no_trace(self, index: int) -> bool:
         """Whether nothing is printed of a message, nor of one beside it, so that no literals can be told to be its."""
@@ -146,15 +160,11 @@ class PieceLayout:
     def head(self, at: int) -> str:
         """Return the literals from a piece on, up to the next text."""
         text = ""
-        for node in self.nodes[at:]:
-            runs = node.piece.runs
-            if not runs:
-                continue
-            if runs[0][1] is None:
-                text += node.piece.text[: runs[0][0]]
-                if len(runs) == 1:
-                    continue
-            break
+        for place in range(at, len(self.nodes)):
+            piece = self.nodes[place].piece
+            if piece.last:
+                return text + piece.text[: piece.first]
+            text += piece.text
         return text
 
     def prints_tools(self) -> bool:

@@ -170,19 +170,21 @@ def _string(value: Any) -> Any:
 def _int(value: Any) -> Any:
     if type(value) is Number:
         return value
-    if type(value) is Symbol:
-        tape: Any = value._tape
-        source = f"int_of({piece_source(value)}.text)"
-        return Number({source: 1}, tape.run(source), tape)
-    raise RefusedError("|int")
+    source, now, tape = _parsed(value, "int")
+    return Number({source: 1}, now, tape)
 
 
 def _float(value: Any) -> Any:
-    if type(value) is Symbol:
-        tape: Any = value._tape
-        source = f"float_of({piece_source(value)}.text)"
-        return Fraction(source, tape.run(source), tape)
-    raise RefusedError("|float")
+    return Fraction(*_parsed(value, "float"))
+
+
+def _parsed(text: Any, kind: str) -> tuple[str, Any, Any]:
+    """Return the expression of a number that a text spells, what it gives now, and its recording."""
+    if type(text) is not Symbol:
+        raise RefusedError(f"|{kind}")
+    tape: Any = text._tape
+    source = f"{kind}_of({piece_source(text)}.text)"
+    return source, tape.run(source), tape
 
 
 def _safe(value: Any) -> Any:
@@ -282,8 +284,7 @@ def _end(index: int, name: str) -> Callable[[Any], Any]:
 
 _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "length": _length, "count": _length, "string": _string, "safe": _safe, "int": _int, "float": _float,
-    "tojson": _written,
-    "items": _items, "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
+    "tojson": _written, "items": _items, "trim": _trim, "replace": _replace, "list": _list, "dictsort": _dictsort,
     "upper": _cased("upper"), "lower": _cased("lower"), "first": _end(0, "first"), "last": _end(-1, "last"),
     "join": _join, "selectattr": _choosing(True), "rejectattr": _choosing(False),
 }  # fmt: skip
